@@ -11,7 +11,7 @@ thread_local! {
     static TRAINING: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// A guard that enables dropout in the networks of this thread until it is dropped.
+/// A guard that enables or disables dropout in the networks of this thread until it is dropped.
 #[must_use]
 pub struct Training {
     before: Option<u64>,
@@ -22,6 +22,11 @@ impl Training {
     pub fn with(seed: u64, step: u64) -> Self {
         let state = mix(seed ^ mix(step));
         Training { before: TRAINING.replace(Some(state)) }
+    }
+
+    /// Disables dropout, for networks that are asked within a training step.
+    pub fn off() -> Self {
+        Training { before: TRAINING.replace(None) }
     }
 }
 

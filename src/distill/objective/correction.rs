@@ -16,6 +16,7 @@ use super::{Objective, Term};
 use crate::data::{FreshNoise, Points};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
+use crate::nets::dropout;
 use crate::velocity::{Expectation, NetworkField, VelocityField};
 
 /// Name of the term that the student learns from.
@@ -31,6 +32,8 @@ impl Objective<'_> {
         samples: &Tensor,
         fresh: &FreshNoise,
     ) -> Result<[Term; 2]> {
+        // The two fields are compared as they are, without the masks of the student's dropout.
+        let _off = dropout::Training::off();
         let lost = || Error::Internal(anyhow::anyhow!("a correction without a field or a path"));
         let own = student.noising().field().ok_or_else(lost)?;
         let mixing = self.teacher.mixing().ok_or_else(lost)?;
@@ -75,7 +78,10 @@ pub(in crate::distill) fn copy_of_teacher(
     copy.filter(|_| teacher.mixing().is_some()).ok_or_else(|| {
         let expected =
             "correction 0 unless the teacher is a native network that was trained from noise to data";
-        let got = format!("a '{}' teacher", teacher.kind_name());
+        let got = match teacher.network() {
+            Some(_) => "one in other units (standardise=False), or with growth, curves or a velocity".into(),
+            None => format!("a '{}' teacher", teacher.kind_name()),
+        };
         Error::argument("weights", expected, got)
     })
 }

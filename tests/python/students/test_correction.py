@@ -121,7 +121,7 @@ def test_micro_batches_are_the_same_step(teacher: FlowTeacher) -> None:
         distiller({"correction": 0.5}, training__accumulate=parts, **options).fit(teacher, progress=False)
         for parts in (1, 3)
     )
-    # The teacher's velocities are in single precision, and the correction is a small difference of velocities.
+    # The teacher is in single precision, and the correction is a small difference of velocities.
     for name in ("noising", "endpoint"):
         np.testing.assert_allclose(values(one, name), values(three, name), rtol=1e-5)
     ours, theirs = values(one, "correction"), values(three, "correction")
@@ -142,6 +142,17 @@ def test_images_and_other_units() -> None:
     assert abs(float(np.asarray(student.sample(8, seed=0)).mean()) - 300) < 60
 
 
+def test_both_fields_are_asked_without_dropout() -> None:
+    """With masks, two equal networks would differ."""
+    data = np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype("f4")
+    network = UNet(channels=8, multipliers=(1,), dropout=0.5)
+    teacher = FlowTeacher((1, 8, 8), network=network, steps=30, learning_rate=1e-2, batch_size=16)
+    options = {"basis": "unet", "unet": network, "observables": None, "steps": 1, "batch_size": 8}
+    student = distiller({"correction": 0.3}, **options, trajectories__solver="ab2")
+    student.set_params(trajectories__solver_steps=4).fit(teacher.fit(data, progress=False), progress=False)
+    assert values(student, "correction")[0] < 1e-9
+
+
 def test_what_it_cannot_copy_is_said(teacher: FlowTeacher) -> None:
     def fit(teacher: FlowTeacher, **weights: float) -> None:
         distiller({"correction": 1.0, **weights}).fit(teacher, progress=False)
@@ -152,6 +163,9 @@ def test_what_it_cannot_copy_is_said(teacher: FlowTeacher) -> None:
     with pytest.raises(ArgumentError, match=f"{expected}.*'torch' teacher"):
         fit(FlowTeacher.from_torch(lambda t, x: -x, (2,)))
     data = np.random.default_rng(0).normal(size=(64, 2)).astype("f4")
+    far = FlowTeacher((2,), steps=5, width=8).fit(300 + 50 * data, progress=False)
+    with pytest.raises(ArgumentError, match=f"{expected}.*other units"):
+        distiller({"correction": 1.0}, architecture__standardise=False).fit(far, progress=False)
     sourced = FlowTeacher((2,), source=data, steps=5, width=8).fit(data + 1, progress=False)
     with pytest.raises(ArgumentError, match="weights.*correction 0 unless the teacher begins at noise"):
         fit(sourced)
