@@ -66,22 +66,28 @@ def file_of(name: str, seed: int, folder: Path) -> Path:
     return folder / f"{letters}-{seed}.safetensors"
 
 
+def untaught(judge: Judge, seed: int, steps: int, options: argparse.Namespace, **changes: Any) -> FlowTeacher:
+    """An unfitted teacher, with changes of its options."""
+    return FlowTeacher(
+        judge.train.shape[1:],
+        network=UNet(channels=options.channels, multipliers=(1, 2, 2), attention=(4,), heads=4),
+        num_classes=CLASSES,
+        steps=steps,
+        batch_size=64,
+        seed=seed,
+        device=options.device,
+        **changes,
+    )
+
+
 def taught(judge: Judge, seed: int, options: argparse.Namespace) -> FlowTeacher:
     """The teacher of a seed, from its file or trained."""
     file = file_of("teacher", seed, options.output)
     if file.exists():
         return FlowTeacher.load(file, device=options.device)
     started = time.process_time()
-    network = UNet(channels=options.channels, multipliers=(1, 2, 2), attention=(4,), heads=4)
-    teacher = FlowTeacher(
-        judge.train.shape[1:],
-        network=network,
-        num_classes=CLASSES,
-        steps=options.teacher_steps,
-        batch_size=64,
-        seed=seed,
-        device=options.device,
-    ).fit(judge.train, condition=judge.train_labels, progress=options.progress)
+    teacher = untaught(judge, seed, options.teacher_steps, options)
+    teacher.fit(judge.train, condition=judge.train_labels, progress=options.progress)
     finished(teacher, file, started)
     return teacher
 

@@ -16,11 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from koopflow import FlowTeacher, UNet
-
 from ...environment import versions
-from ..images import CLASSES
 from .judge import Judge
+from .models import untaught
 
 TEACHERS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -56,18 +54,9 @@ def main() -> None:
 
 
 def measured(name: str, judge: Judge, seed: int, asked: argparse.Namespace) -> dict[str, float]:
-    network = UNet(channels=asked.channels, multipliers=(1, 2, 2), attention=(4,), heads=4)
     started = time.process_time()
-    teacher = FlowTeacher(
-        judge.train.shape[1:],
-        network=network,
-        num_classes=CLASSES,
-        steps=asked.steps,
-        batch_size=64,
-        seed=seed,
-        device=asked.device,
-        **TEACHERS[name],
-    ).fit(judge.train, condition=judge.train_labels, progress=False)
+    teacher = untaught(judge, seed, asked.steps, asked, **TEACHERS[name])
+    teacher.fit(judge.train, condition=judge.train_labels, progress=False)
     seconds = time.process_time() - started
     images = teacher.sample(x0=judge.noise, condition=judge.labels, solver="ab2", steps=16)
     found = judge.quality(images)
