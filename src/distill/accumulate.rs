@@ -4,7 +4,7 @@ use tch::{Device, Tensor};
 
 use super::{Objective, Term, Weights};
 use crate::data::{Batch, FreshNoise, Pairs, Points};
-use crate::distill::objective::{total, NOISING};
+use crate::distill::objective::{total, CORRECTION, NOISING};
 use crate::error::{Error, Result};
 use crate::koopman::Student;
 use crate::nets::dropout;
@@ -57,7 +57,7 @@ impl Batch {
             "path" | "levels" => self.path.as_ref().map(|_| self.path_rows),
             "inverse" => self.inverse.as_ref().map(Pairs::count),
             "round_trip" => self.inverse.as_ref().map(|_| self.round_trip),
-            "correction" | NOISING => self.fresh.as_ref().map(FreshNoise::count),
+            CORRECTION | NOISING => self.fresh.as_ref().map(FreshNoise::count),
             "consistency" => self.points.as_ref().map(Points::count),
             "unitarity" | "stability" | "orthogonality" => None,
             _ => self.pairs.as_ref().map(Pairs::count),

@@ -139,7 +139,7 @@ class NetworkField(TeacherModule):
 
         x_t has mean a m and variance a^2 d^2 + s^2. The moments of dx/dt are the same with a' and s'. A
         preconditioned network adds to the linear prediction of v, which leaves the deviation
-        |a' s - a s'| d / sqrt(a^2 d^2 + s^2).
+        |a' s - a s'| d / sqrt(a^2 d^2 + s^2). For a source of deviation o, s and s' are multiplied by o.
         """
         if self.data is None:
             return self._answer(t, x, numbers)

@@ -20,7 +20,7 @@ use crate::nets::dropout;
 use crate::velocity::{Expectation, NetworkField, VelocityField};
 
 /// Name of the term that the student learns from.
-pub(super) const CORRECTION: &str = "correction";
+pub(in crate::distill) const CORRECTION: &str = "correction";
 /// Name of the regression loss of the second network.
 pub(in crate::distill) const NOISING: &str = "noising";
 

@@ -17,8 +17,7 @@ use crate::koopman::{weight_of_encoding, Direction, Observables, Student};
 use crate::training::RowWeights;
 use crate::velocity::VelocityField;
 
-use correction::CORRECTION;
-pub(in crate::distill) use correction::{copy_of_teacher, NOISING};
+pub(in crate::distill) use correction::{copy_of_teacher, CORRECTION, NOISING};
 pub use feature_distance::FeatureDistance;
 pub(in crate::distill) use levels::{heads_of, TeacherLevels};
 pub use weights::{Fidelity, Weights};
