@@ -86,7 +86,7 @@ impl Run<'_> {
         };
         let student = self.student;
         let work = 2 * self.rows.noise * student.config().reuse();
-        let count = student.parameters().count() / student.config().lifts;
+        let count = student.weights_per_lift();
         // The old limit is lifted first, because a new limit cannot exceed it.
         self.threads = None;
         self.threads = Some(IntraOpThreads::for_sides(weights.sides(), count, work));

@@ -165,8 +165,7 @@ fn standard(
 /// The demand for trajectories; `None` if the user chose their number.
 fn demand(config: &DistillConfig, recipe: &Recipe, student: &Student) -> Option<Demand> {
     let open = recipe.trajectories_open && config.method == Method::Gradient;
-    let weights = student.parameters().count() / student.config().lifts;
-    let work = GRADIENT_WORK * weights as f64 * student.config().reuse() as f64;
+    let work = GRADIENT_WORK * student.weights_per_lift() as f64 * student.config().reuse() as f64;
     open.then(|| Demand { steps: recipe.steps, rows: recipe.rows.drawn(), work })
 }
 

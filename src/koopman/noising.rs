@@ -9,7 +9,7 @@ use crate::tensor::{shared, RandomSource};
 use crate::velocity::NetworkField;
 
 /// Prefix of the names of its tensors.
-const PREFIX: &str = "noising.";
+pub(super) const PREFIX: &str = "noising.";
 
 /// The velocity field of the flow from noise to the student's own samples: what the teacher's field would be if the
 /// student's samples were the data. Where both fields agree, both sets of samples have the same distribution (Tong et

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use tch::Tensor;
 
-use super::{Student, StudentConfig};
+use super::{heads, noising, Student, StudentConfig};
 use crate::error::{Error, Result};
 use crate::tensor::Share;
 use crate::tensor::{shape_text, shared};
@@ -171,6 +171,13 @@ impl Student {
             decays: both.decays.clone(),
         });
         Ok(student)
+    }
+
+    /// About the number of weights that one encoding uses: those of one lift, without what only training uses.
+    pub fn weights_per_lift(&self) -> i64 {
+        let aids = [heads::PREFIX, noising::PREFIX];
+        let own = |name: &str| !aids.iter().any(|prefix| name.starts_with(prefix));
+        self.parameters().count_of(own) / self.config().lifts
     }
 
     /// A copy of the student that uses the chosen weights. If training did not average, averaged and raw

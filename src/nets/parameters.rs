@@ -106,6 +106,12 @@ impl Parameters {
         self.tensors.iter().map(|tensor| tensor.numel() as i64).sum()
     }
 
+    /// The number of trainable values of the parameters that a test on names chooses.
+    pub fn count_of(&self, chosen: impl Fn(&str) -> bool) -> i64 {
+        let own = self.names.iter().zip(&self.tensors).filter(|(name, _)| chosen(name));
+        own.map(|(_, tensor)| tensor.numel() as i64).sum()
+    }
+
     /// The gradient of a scalar loss as a flat tensor `[count]`. It is zero for parameters that the loss does not
     /// depend on.
     pub fn gradient(&self, loss: &Tensor) -> Result<Tensor> {
