@@ -349,7 +349,8 @@ class Training(Options):
         Held-out error by which the best state, plateaus and ``patience`` are decided: ``"endpoint_error"``,
         ``"path_error"``, ``"inversion_error"``, ``"phase_error"``, ``"consistency_residual"``, or the default
         ``"score"``. The score is the sum of those of the first three that a term of the loss trains.
-        Students only.
+        ``"latest"`` keeps the latest state instead, and is the default where ``correction`` is the only term
+        that compares student and teacher. Students only.
     patience : int, optional
         Number of held-out evaluations without improvement after which training ends; by default there is no
         limit. Students only.

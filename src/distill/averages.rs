@@ -34,11 +34,12 @@ impl BestAverages {
         BestAverages { entries, weights }
     }
 
-    /// Keeps each average whose metric improved. `metrics` were measured after `step` steps.
-    pub fn look(&mut self, averages: &Averages, metrics: &[f64], step: u64) {
+    /// Keeps each average whose metric improved, or all of them as the `latest`. `metrics` were measured after `step`
+    /// steps.
+    pub fn look(&mut self, averages: &Averages, metrics: &[f64], latest: bool, step: u64) {
         let now = averages.all().iter().zip(metrics);
         for ((entry, weights), (average, metric)) in self.entries.iter_mut().zip(&mut self.weights).zip(now) {
-            if metric.is_finite() && entry.metric.is_none_or(|best| *metric < best) {
+            if metric.is_finite() && (latest || entry.metric.is_none_or(|best| *metric < best)) {
                 (entry.metric, entry.step) = (Some(*metric), step);
                 *weights = average.value().copy();
             }
@@ -52,7 +53,7 @@ impl BestAverages {
             (entry.metric, entry.step) = (None, step);
             *weights = average.value().copy();
         }
-        self.look(averages, metrics, step);
+        self.look(averages, metrics, false, step);
     }
 
     /// The weights of each decay, as a student keeps them.

@@ -27,6 +27,8 @@ pub enum Metric {
     InversionError,
     PhaseError,
     ConsistencyResidual,
+    /// No error: the latest state is kept. For losses that lower none of the errors.
+    Latest,
 }
 
 /// Held-out errors of a student. Smaller is better, and a perfect student has 0.
@@ -59,6 +61,7 @@ impl Metric {
             Metric::InversionError => "inversion_error",
             Metric::PhaseError => "phase_error",
             Metric::ConsistencyResidual => "consistency_residual",
+            Metric::Latest => "latest",
         }
     }
 }
@@ -73,9 +76,10 @@ impl HeldOut {
         score: f64::NAN,
     };
 
+    /// The value of a metric; the score for [`Metric::Latest`], by which a divergence still shows.
     pub fn metric(&self, metric: Metric) -> f64 {
         match metric {
-            Metric::Score => self.score,
+            Metric::Score | Metric::Latest => self.score,
             Metric::EndpointError => self.endpoint,
             Metric::PathError => self.path,
             Metric::InversionError => self.inversion,

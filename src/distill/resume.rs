@@ -7,9 +7,10 @@ use tch::Tensor;
 
 use super::averages::BestAverages;
 use super::history::{DistillHistory, Ledger, LogEntry};
+use super::objective::CORRECTION;
 use super::{DistillConfig, Weights};
 use crate::error::{Error, Result};
-use crate::koopman::{average_name, Student};
+use crate::koopman::{average_name, Student, StudentConfig};
 use crate::tensor::shape_text;
 use crate::training;
 use crate::training::{check_same_options, save_training, State, Stopped, TrainingFile, UpdateCounts};
@@ -69,6 +70,19 @@ impl Resumed {
             }
         }
         Ok(Resumed { file, ledger, history })
+    }
+
+    /// Checks the parts of the student `config` that depend on the teacher's network.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the file's student learned from a teacher of another architecture.
+    pub fn check_teacher(&self, config: &StudentConfig, path: &Path) -> Result<()> {
+        let own = &self.file.description.config;
+        let parts = [("levels", own.heads == config.heads), (CORRECTION, own.noising == config.noising)];
+        let Some((term, _)) = parts.iter().find(|(_, same)| !same) else { return Ok(()) };
+        let expected =
+            format!("a teacher with the same network as that of {}, for the term '{term}'", path.display());
+        Err(Error::argument("resume", expected, "a teacher with another network"))
     }
 
     /// The units of the file's student. Students of older files have none and are trained on without them.

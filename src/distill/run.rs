@@ -65,7 +65,7 @@ impl Run<'_> {
         let metric = self.evaluator.held_out(&state.add_up(&sums)?).metric(self.metric());
         state.ledger.best = metric.is_finite().then_some(metric);
         // All averages begin with the student's weights.
-        self.averages.look(&state.averages, &vec![metric; state.averages.all().len()], 0);
+        self.averages.look(&state.averages, &vec![metric; state.averages.all().len()], false, 0);
         Ok(())
     }
 
@@ -74,7 +74,16 @@ impl Run<'_> {
     fn metric(&self) -> Metric {
         match self.endpoint_alone {
             true => Metric::EndpointError,
-            false => self.config.metric,
+            false => self.final_metric(),
+        }
+    }
+
+    /// The metric by which the finished student is kept. Where only the distribution is trained, the score may rise
+    /// as the samples get better, so that the latest state is kept instead.
+    fn final_metric(&self) -> Metric {
+        match (self.config.metric, self.objective.weights.of_distribution_alone()) {
+            (Metric::Score, true) => Metric::Latest,
+            (metric, _) => metric,
         }
     }
 
@@ -96,7 +105,7 @@ impl Run<'_> {
     /// state becomes the best one.
     fn form_all_terms(&mut self, state: &mut State<'_>, monitor: &mut dyn Monitor) -> Result<()> {
         let errors = self.errors(state, monitor)?;
-        let metrics: Vec<f64> = errors.iter().map(|errors| errors.metric(self.config.metric)).collect();
+        let metrics: Vec<f64> = errors.iter().map(|errors| errors.metric(self.final_metric())).collect();
         let place = best_place(&metrics);
         state.averages.choose(place);
         self.averages.restart(&state.averages, &metrics, state.ledger.step);
@@ -237,7 +246,7 @@ impl Step for Run<'_> {
     fn look(&mut self, state: &State<'_>, rate: f64, monitor: &mut dyn Monitor) -> Result<Look> {
         let (errors, metric) = (self.errors(state, monitor)?, self.metric());
         let metrics: Vec<f64> = errors.iter().map(|errors| errors.metric(metric)).collect();
-        self.averages.look(&state.averages, &metrics, state.ledger.step);
+        self.averages.look(&state.averages, &metrics, metric == Metric::Latest, state.ledger.step);
         let chosen = best_place(&metrics);
         let errors = &errors[chosen];
         let mut values: Vec<(String, f64)> =
@@ -252,7 +261,8 @@ impl Step for Run<'_> {
             let each = self.averages.entries.iter().zip(&metrics);
             values.extend(each.map(|(entry, value)| (format!("{}_{}", metric.name(), entry.decay), *value)));
         }
-        Ok(Look { metric: Some(metrics[chosen]), name: format!("{metric:?}"), values, chosen })
+        let latest = metric == Metric::Latest;
+        Ok(Look { metric: Some(metrics[chosen]), name: format!("{metric:?}"), values, chosen, latest })
     }
 
     fn log(&mut self, progress: &Progress) {

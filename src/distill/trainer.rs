@@ -102,6 +102,9 @@ pub fn distill_with(
         false => None,
     };
     recipe.student.noising = copy.as_ref().map(|copy| Box::new(copy.config().clone()));
+    if let (Some(resumed), Some(path)) = (&resumed, &extras.resume) {
+        resumed.check_teacher(&recipe.student, path)?;
+    }
     let mut student = Student::new(recipe.student.clone(), seed, device)?;
     copy.iter().try_for_each(|copy| student.noising_mut().begin_as(copy))?;
     let demand = demand(&config, &recipe, &student);

@@ -37,6 +37,8 @@ pub struct Look {
     pub values: Vec<(String, f64)>,
     /// Index of the average of the weights for which the metric was measured.
     pub chosen: usize,
+    /// Whether the state is kept even if its metric is not the best.
+    pub latest: bool,
 }
 
 /// One trainer, as the loop sees it.
@@ -390,24 +392,31 @@ impl<'a, S: Step> Loop<'a, S> {
 
     /// Evaluates the model, keeps the best state and reports. Returns a reason if training should stop.
     fn look(&mut self, rate: f64, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
-        let Look { metric, name, values, chosen } = self.step.look(&self.state, rate, monitor)?;
+        let Look { metric, name, values, chosen, latest } = self.step.look(&self.state, rate, monitor)?;
         self.state.averages.choose(chosen);
         let total = self.step.total(&self.state);
         let progress = Progress { values, ..self.state.progress(S::STAGE, total) };
         self.step.log(&progress);
         let stopped = match metric {
-            Some(metric) => self.judge(metric, &name, monitor)?,
+            Some(metric) => self.judge(metric, latest, &name, monitor)?,
             None => None,
         };
         monitor.report(&progress)?;
         Ok(stopped)
     }
 
-    /// Keeps the state if its metric is the best so far, and restarts from the best state after a divergence.
-    fn judge(&mut self, metric: f64, name: &str, monitor: &mut dyn Monitor) -> Result<Option<Stopped>> {
+    /// Keeps the state if its metric is the best so far or if it has to be the `latest`, and restarts from the best
+    /// state after a divergence.
+    fn judge(
+        &mut self,
+        metric: f64,
+        latest: bool,
+        name: &str,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<Stopped>> {
         let best = self.state.ledger.best;
-        let improved = metric.is_finite() && best.is_none_or(|best| metric < best);
         let diverged = !metric.is_finite() || best.is_some_and(|best| metric > BLOW_UP * best.max(1e-9));
+        let improved = metric.is_finite() && best.is_none_or(|best| metric < best) || latest && !diverged;
         if improved {
             self.state.best = self.state.current()?.copy();
             let ledger = &mut self.state.ledger;

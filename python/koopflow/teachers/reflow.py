@@ -78,6 +78,8 @@ def reflow(
     own = {name: n for name, n in like.get_params(deep=False).items() if name not in without}
     own |= {"source": "normal" if source.kind == "normal" else source, "source_noise": source.noise}
     own |= {"horizon": (teacher.clock.start, teacher.clock.end)}
+    own |= {**options, "seed": seed}
+    FlowTeacher(shape, **own)  # An option that does not exist is an error before any pair is solved.
     current: Flow = teacher
     for turn in range(rounds):
         sequence = np.random.SeedSequence([seed, turn])
@@ -86,7 +88,7 @@ def reflow(
         drawing = int(sequence.generate_state(1, np.uint64)[0])
         noise = teacher.field.source.draw(count, drawing, condition=drawn)
         ends = current.sample(x0=noise, condition=drawn, progress=progress)
-        straighter = FlowTeacher(shape, **{**own, **options, "seed": seed})
+        straighter = FlowTeacher(shape, **own)
         current = straighter.fit(ends, noise=noise, condition=drawn, progress=progress)
         if straighter.history_["stopped"] == "interrupted":
             break

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::correction::CORRECTION;
 use crate::data::Regime;
 use crate::error::{Error, Result};
 
@@ -189,6 +190,13 @@ impl Weights {
     /// Only the terms that compare generated data, from one encoding of noise, with the teacher's endpoint.
     pub fn of_endpoint(&self) -> Weights {
         Weights { endpoint: self.endpoint, feature_distance: self.feature_distance, ..Weights::NONE }
+    }
+
+    /// Whether [`CORRECTION`] is trained, and no term that compares a student with the teacher at one noise or point.
+    pub fn of_distribution_alone(&self) -> bool {
+        let regular = ["reconstruction", "unitarity", "stability", "orthogonality", "latent_moments"];
+        let compares = |name: &str| name != CORRECTION && !regular.contains(&name);
+        self.correction > 0.0 && !self.entries().iter().any(|(name, weight)| *weight > 0.0 && compares(name))
     }
 
     /// Number of independent graphs of a step. One has the terms that begin at noise or along a path, the

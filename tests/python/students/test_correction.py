@@ -52,14 +52,27 @@ def test_it_brings_samples_to_the_teachers_distribution_without_a_solution(teach
 
     def distance(**options: Any) -> float:
         options = {"batch_size": 256, "learning_rate": 3e-3, "training__ema_decay": 0.98, **options}
-        # The last average is kept: no held-out error is trained, so none can choose.
-        student = distiller(ALONE, **options, training__evaluate_every=10_000)
-        student.fit(teacher, progress=False)
-        samples = np.asarray(student.use_weights("raw").sample(2000, seed=6, condition=labels))
+        student = distiller(ALONE, **options).fit(teacher, progress=False)
+        samples = np.asarray(student.sample(2000, seed=6, condition=labels))
         return sum(metrics.energy_distance(samples[labels == c], theirs[labels == c]) for c in (0, 1))
 
     before, after = distance(steps=1), distance(steps=600)
     assert after < 0.1 * before
+
+
+def test_alone_it_keeps_the_latest_state(teacher: FlowTeacher) -> None:
+    """No measured error tells which state is best, so the finished student is that of the last step."""
+
+    def history(weights: dict[str, float], **options: Any) -> dict[str, Any]:
+        given = {"steps": 60, "batch_size": 128, "learning_rate": 1e-2, "training__evaluate_every": 10}
+        return distiller(weights, **given, **options).fit(teacher, progress=False).history_
+
+    alone = history(ALONE)
+    assert alone["best_step"] == 60
+    assert alone["log"][-1]["endpoint_error"] > min(entry["endpoint_error"] for entry in alone["log"])
+    assert history(ALONE, training__metric="endpoint_error")["best_step"] < 60
+    other = history(ALONE, training__metric="latest", training__averages=(0.5, 0.9))
+    assert [other["best_step"], *(kept["step"] for kept in other["averages"])] == [60] * 3
 
 
 def test_a_copy_of_the_teacher_corrects_nothing_at_first(teacher: FlowTeacher) -> None:
@@ -113,6 +126,15 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(
     labels = np.arange(6) % 2
     ours, theirs = (model.sample(6, seed=2, condition=labels) for model in (resumed, whole))
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_run_is_not_resumed_with_a_teacher_of_another_network(teacher: FlowTeacher, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    distiller({"correction": 0.5}).fit(teacher, progress=False, checkpoint=file)
+    data, labels = np.random.default_rng(1).normal(size=(64, 2)).astype("f4"), np.arange(64) % 2
+    wider = FlowTeacher((2,), num_classes=2, steps=2, width=40).fit(data, condition=labels, progress=False)
+    with pytest.raises(ArgumentError, match="resume.*same network as that of.*term 'correction'"):
+        distiller({"correction": 0.5}, steps=8).fit(wider, progress=False, resume=file)
 
 
 def test_micro_batches_are_the_same_step(teacher: FlowTeacher) -> None:

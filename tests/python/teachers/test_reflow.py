@@ -172,6 +172,13 @@ def test_arguments_out_of_range_are_named(gaussian, options, name):
         reflow(gaussian, progress=False, **options)
 
 
+def test_an_unknown_option_is_refused_before_any_pair_is_solved(gaussian):
+    before = gaussian.evaluations
+    with pytest.raises(TypeError, match="'widht'"):
+        reflow(gaussian, progress=False, widht=8)
+    assert gaussian.evaluations == before
+
+
 # --- distilling a rectified flow ------------------------------------------------------------------
 
 
