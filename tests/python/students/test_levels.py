@@ -151,6 +151,17 @@ def test_a_run_with_heads_goes_on_as_if_it_had_never_stopped(teacher: FlowTeache
     np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_run_is_not_resumed_with_a_teacher_of_another_network(teacher: FlowTeacher, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    distiller().fit(teacher, progress=False, checkpoint=file)
+    data, labels = np.random.default_rng(1).standard_normal((32, *SHAPE)).astype("f4"), np.arange(32) % 2
+    network = UNet(channels=16, multipliers=(1, 2))
+    wider = FlowTeacher(SHAPE, network=network, num_classes=2, steps=2, batch_size=8, seed=0)
+    wider.fit(data, condition=labels, progress=False)
+    with pytest.raises(ArgumentError, match="resume.*same network as that of.*term 'levels'"):
+        distiller(steps=8).fit(wider, progress=False, resume=file)
+
+
 def test_what_has_no_such_maps_is_said(teacher: FlowTeacher) -> None:
     def fit(teacher: FlowTeacher, **options: Any) -> None:
         distiller(**options).fit(teacher, progress=False)
