@@ -136,8 +136,8 @@ def distilled(name: str, teacher: FlowTeacher, judge: Judge, seed: int, options:
             objective = given["objective"]
             weights = {**objective["weights"], "feature_distance": weight}
             given["objective"] = {**objective, "weights": weights}
-        # A held-out evaluation costs as much as many steps.
-        looks: dict[str, Any] = {"evaluate_every": max(options.steps // 4, 1)}
+        # A held-out evaluation costs as much as many steps. Rounded up, so that the last step has only one.
+        looks: dict[str, Any] = {"evaluate_every": -(-options.steps // 4)}
         if "averages" not in given.get("training", {}):
             looks["ema_decay"] = 0.99
         model = KoopmanDistiller(
